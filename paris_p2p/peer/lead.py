@@ -34,6 +34,7 @@ from paris_p2p.errors import (
 from paris_p2p.node.open_copies import make_work_folder, work_folder
 from paris_p2p.node.run_node import RunNode
 from paris_p2p.node.status import TrainingStatus
+from paris_p2p.peer.beginning import beginning_of, own_card_settled
 from paris_p2p.peer.check import Checker
 from paris_p2p.peer.crew_seat import CrewSeat
 from paris_p2p.peer.downloading import telling
@@ -49,6 +50,8 @@ from paris_p2p.peer.uplink import Uplink
 from paris_p2p.peer_settings import PeerSettings
 from paris_p2p.records import ClaimRecord
 from paris_p2p.rules.next_card import CardDecision
+from paris_p2p.rules.rest import WORDS_OF_REST, rests
+from paris_p2p.rules.woken import woken_at_s
 from paris_p2p.training.messages import TrainJob
 
 _RETRY_S = 2.0  # after the others could not be told of a card, or a key to sign it was missing
@@ -110,6 +113,13 @@ class Lead:
         """Returns the id of the process that trains now, which is its group's too."""
         process = self.rounds.seat.process or self.trainer.worker
         return process.pid if process is not None else None
+
+    @property
+    def has_begun(self) -> bool:
+        """Tells whether it knows what it goes on from: until then an own card of before is carried by itself
+        (own_cards.py).
+        """
+        return bool(self.outbox.state.ancestors)
 
     @property
     def stopping(self) -> bool:
@@ -191,23 +201,32 @@ class Lead:
         return self.changes.due.is_set() or self.rounds.due.is_set()
 
     async def _prepare(self) -> TrainJob:
-        """Fetches what training needs: the slot's clips, and what it starts from."""
-        node, tip = self.node, self.node.board.tip(self.slot)
+        """Fetches what training needs: the slot's clips, and what it starts from by then."""
+        node = self.node
         await self._know_what_the_tip_knows()
+        await self._have_gone_back()
         if not self._keeps_work:
             shutil.rmtree(self._work_dir, ignore_errors=True)
             make_work_folder(self._work_dir)
-        if self.rounds.begin(tip):
-            self.outbox.stand_on(tip)
-            return await self.changes.first_job()
-        start = self.outbox.starts_from(tip)
-        refs = list(clip_blobs(node.spec, self.slot))
-        refs += [start.blob] if start else []
+        tip, refs = node.board.tip(self.slot), list(clip_blobs(node.spec, self.slot))
+        if not self.rounds.begin(tip) and (start := beginning_of(node, self.slot, tip)) is not None:
+            refs.append(start.blob)
         what = f"what {self.slot} needs"
         async with telling(node, what, refs, self.say, lambda note: self.trainer.update(note=note)):
             job = await self.changes.first_job()
-            await self.outbox.start_from(tip)
+            while not self.rounds.begin(tip := node.board.tip(self.slot)):
+                if await self.outbox.start_from(tip):
+                    return job
+        self.outbox.stand_on(tip)
         return job
+
+    async def _have_gone_back(self) -> None:
+        """Waits for this peer's own card where that goes back; stops where the slot rests after it."""
+        node = self.node
+        await own_card_settled(node, self.slot, self.news, self.say)
+        woken_s = woken_at_s(node.state, self.slot)
+        if rests(node.board.tip(self.slot), time.time(), node.spec.timing, woken_s):
+            self.stop(f"{self.slot} {WORDS_OF_REST}")
 
     async def _know_what_the_tip_knows(self) -> None:
         """Asks for the owner's notices that the tip was trained by; SwarmError where nobody tells them."""

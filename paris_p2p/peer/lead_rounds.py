@@ -15,6 +15,7 @@ from typing import Any
 
 from paris_p2p.errors import TrainError
 from paris_p2p.node.run_node import RunNode
+from paris_p2p.peer.beginning import expected_card
 from paris_p2p.peer.crew_lead import CrewLead, RoundNotes
 from paris_p2p.peer.crew_seat import CrewSeat
 from paris_p2p.peer.notifier import Notifier, StopRequest
@@ -58,8 +59,12 @@ class LeadRounds:
         seat.came = news.notify
 
     def begin(self, tip: Tip | None) -> bool:
-        """Returns whether a leadership that starts from the tip starts in rounds: the tip is a crew's."""
-        has_state = tip is not None and bool(tip.card.record.merged)
+        """Returns whether a leadership that starts from the tip starts in rounds: the tip is a crew's, or the
+        own card that is out in its place.
+        """
+        own = expected_card(self.node, self.slot)
+        newest = own.card if own is not None else tip.card if tip is not None else None
+        has_state = newest is not None and bool(newest.record.merged)
         self.entered = self.node.spec.crew is not None and (has_state or self.seat.process is not None)
         return self.entered
 
@@ -159,6 +164,7 @@ class LeadRounds:
             await self.seat.end()
             return await self.changes.next_job() if self.changes.due.is_set() else job
         if end == "solo":
+            self.outbox.expect_nothing()
             self.say(f"{self.slot} is trained by this machine alone again")
             checkpoint = await self.seat.trainer.solo(dict(self.seat.counts))
             await self.seat.end()

@@ -6,38 +6,26 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import ParisError, SwarmError
-from paris_p2p.family import ancestors
-from paris_p2p.node.own_card_file import forget_own_card, own_card, own_view
+from paris_p2p.node.own_card_file import forget_own_card, own_card
 from paris_p2p.node.publish import sign_again, sign_checkpoint, sign_going_back, tell_card
 from paris_p2p.node.run_node import RunNode
+from paris_p2p.peer.beginning import Beginning, beginning_of, card_to_go_on_from, expected_card
 from paris_p2p.peer.crew_files import fetch_card
 from paris_p2p.peer.held_claim import HeldClaim
 from paris_p2p.peer.jobs import fewer_experts
 from paris_p2p.peer.notifier import Notifier
 from paris_p2p.records import BlobRef, CardRecord
 from paris_p2p.rules.claims import epoch_to_publish
-from paris_p2p.rules.expert_set import stands_for
 from paris_p2p.rules.next_card import CardDecision, CardView, NewCheckpoint, Outgoing, next_card
-from paris_p2p.rules.own_card import goes_on_from
 from paris_p2p.rules.tips import Tip, tip_id
 from paris_p2p.training.messages import CheckpointReady, TrainJob
 
 _LOOK_S = 1.0  # at a card that is being signed, once no other is
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """A blob that a training begins with, the field of its job that names it, and where it is announced."""
-
-    field: Literal["resume_path", "parent_path", "initial_path"]
-    blob: BlobRef
-    what: str
 
 
 class Outbox:
@@ -66,54 +54,50 @@ class Outbox:
         """This training's cards that would follow the tip, the newest last."""
         return self.state.after(self.node.board.tip(self.slot))
 
+    @property
+    def is_lost(self) -> bool:
+        """Tells whether the claim that all goes out under is lost."""
+        return self.claim.decide().action in ("yield", "standby")
+
     def close(self) -> None:
         self.node.let_go(self._purpose)
         self.node.let_go(f"publish/{self.slot}")
 
     # What a trainer goes on from
 
-    def starts_from(self, tip: Tip | None) -> Beginning | None:
-        """Returns what a training begins with: the tip's resume state; where there is no tip, the weights of
-        the expert that this one was split from, or of that one's parent and so on, or the run's first
-        weights; None when there are none.
-        """
-        if tip is not None:
-            return Beginning("resume_path", tip.card.record.resume, tip.card.id)
-        spec, board = self.node.spec, self.node.board
-        tips = {slot: tip.card for slot in ancestors(spec, self.slot) if (tip := board.tip(slot)) is not None}
-        if parent := stands_for(spec, self.slot, tips):
-            return Beginning("parent_path", tips[parent].record.weights, tips[parent].id)
-        initial = spec.initial_for(self.slot)
-        return None if initial is None else Beginning("initial_path", initial, self.node.run)
-
-    @property
-    def is_lost(self) -> bool:
-        """Tells whether the claim that all goes out under is lost."""
-        return self.claim.decide().action in ("yield", "standby")
-
     def stand_on(self, tip: Tip | None) -> None:
-        """Notes that training goes on from the tip, whose files are read elsewhere."""
-        self._become(self.state.started_from(tip))
-
-    async def start_from(self, tip: Tip | None) -> None:
-        """Fetches what a training begins with, and keeps it while it is in use: this peer's own newest card,
-        where that follows the tip and nobody attested it yet, else the tip.
+        """Notes that rounds go on from the tip, whose files are read elsewhere; or, once an own card that is
+        out is the tip, from that.
         """
-        own = own_card(self.node, self.slot)
-        if own is not None and goes_on_from(own, own_view(self.node, own), time.time()):
-            self.node.hold(self._purpose, {own.card.record.resume.id})
-            self._beginning = None
-            self._become(self.state.started_from(tip).going_on(own))
-            self.say(
-                f"{self.slot} goes on from its own newest checkpoint, of step {own.card.record.steps:,}, "
-                "which nobody attested yet"
-            )
-            return
-        if (start := self.starts_from(tip)) is not None:
+        own = expected_card(self.node, self.slot)
+        begun = self.state.started_from(tip)
+        self._become(begun if own is None else begun.expecting(own))
+
+    def expect_nothing(self) -> None:
+        """Notes that a training alone begins, which goes on from what it has."""
+        self._become(replace(self.state, expected=frozenset()))
+
+    async def start_from(self, tip: Tip | None) -> bool:
+        """Fetches what a training begins with, and keeps it while it is in use: this peer's own newest card,
+        where that may yet become the tip, else the tip. Returns False where the tip is another one by then.
+        """
+        start, own = beginning_of(self.node, self.slot, tip), card_to_go_on_from(self.node, self.slot)
+        if start is not None and own is None:
             self.node.hold(self._purpose, {start.blob.id})
             await self.node.fetch([start.blob], start.what)
-        self._beginning = start
-        self._become(self.state.started_from(tip))
+        if tip_id(self.node.board.tip(self.slot)) != tip_id(tip):
+            return False
+        self._beginning, begun = start, self.state.started_from(tip)
+        if own is None:
+            self._become(begun)
+            return True
+        self.node.hold(self._purpose, {own.card.record.resume.id})
+        self._become(begun.going_on(own))
+        self.say(
+            f"{self.slot} goes on from its own newest checkpoint, of step {own.card.record.steps:,}, "
+            "which nobody attested yet"
+        )
+        return True
 
     def resumed(self, job: TrainJob) -> TrainJob:
         """Returns the job as it goes on from the newest checkpoint, whose file `opened` names."""
@@ -242,7 +226,8 @@ class Outbox:
             await self._attested_in_time()
             now_tip = self.node.board.tip(self.slot)
             self.drop()
-            await self.start_from(now_tip)
+            while not await self.start_from(now_tip):
+                now_tip = self.node.board.tip(self.slot)
             return tip_id(now_tip) == card.id
         finally:
             self._become(replace(self.state, going_back=False))

@@ -25,8 +25,8 @@ _AGAIN_S = 30.0  # after the others could not be told
 
 
 class OwnCards:
-    """The newest card of this peer in each slot. `leads` tells whether it leads a slot now: then that
-    leadership carries its cards out (outbox.py).
+    """The newest card of this peer in each slot. `leads` tells whether a leadership of a slot has begun with
+    what there was: then that carries its cards out (outbox.py).
     """
 
     def __init__(self, node: RunNode, leads: Callable[[str], bool], say: Callable[[str], None]):

@@ -372,7 +372,7 @@ class Volunteer:
             worker.stop(f"moving to {choice.slot}: {choice.why}")
 
     def _leads(self, slot: str) -> bool:
-        return self.lead is not None and self.lead.slot == slot
+        return self.lead is not None and self.lead.slot == slot and self.lead.has_begun
 
     def _trainer(self) -> int | None:
         """Returns the process that trains, unless it is to stop."""

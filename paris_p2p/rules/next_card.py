@@ -97,6 +97,7 @@ class Outgoing:
     newest: ResumePoint = ResumePoint()
     lowered: int = 0  # how often the learning rate of this training was lowered
     ancestors: frozenset[str] = frozenset()  # cards this training descends from; empty: not known yet
+    expected: frozenset[str] = frozenset()  # own cards that rounds go on from, should one become the tip
     places: frozenset[tuple[int, int]] = frozenset()  # (epoch, seq) of those cards
     notices: int = 0  # the number of the newest notice that the trainer knows
     dropped_for: str = ""  # why nothing of this training goes out any more
@@ -130,7 +131,7 @@ class Outgoing:
 
     def descends(self, tip: Tip | None) -> bool:
         """Whether this training goes on from the tip; if not, nothing of it can be published any more."""
-        return not self.ancestors or tip_id(tip) in self.ancestors
+        return not self.ancestors or tip_id(tip) in self.ancestors | self.expected
 
     def is_overtaken(self, tip: Tip | None) -> bool:
         """Whether an earlier card of this training became the tip after a newer one went out, which nobody
@@ -147,26 +148,39 @@ class Outgoing:
     # What is true after something happened
 
     def seen(self, tip: Tip | None, now_s: float) -> Outgoing:
-        """Notes what the tip is: perhaps the card that was out."""
-        if self.pending is None or tip_id(tip) != self.pending.id:
+        """Notes what the tip is: perhaps the card that was out, or the same checkpoint as it was signed
+        before. Of the two the other may still become the tip, where attestors signed both.
+        """
+        if tip is not None and tip.card.id in self.expected:
+            return replace(self, ancestors=self.ancestors | {tip.card.id}, expected=frozenset())
+        if tip is None or self.pending is None or not (self._is_same(tip) or tip.card.id == self.pending.id):
             return self
         upload_s = now_s - self.sent_at_s
         return replace(
             self,
             pending=None,
+            untold=None,
             sent=(),
-            earlier=frozenset(),
-            upload_s=upload_s,
+            earlier=frozenset() if tip.card.id == self.pending.id else self.before - {tip.card.id},
+            upload_s=upload_s if math.isfinite(upload_s) else self.upload_s,
             attested=self.attested + 1,
         )
+
+    def _is_same(self, tip: Tip) -> bool:
+        """Tells whether the tip is an earlier card of the checkpoint that is out: nobody attests that one."""
+        if self.pending is None or tip.card.id not in self.ancestors or not self.is_overtaken(tip):
+            return False
+        out, at = self.pending.record, tip.card.record
+        return not out.merged and (out.steps, out.clips, out.lowered) == (at.steps, at.clips, at.lowered)
 
     def started_from(self, tip: Tip | None) -> Outgoing:
         """Notes that this training goes on from the tip."""
         if tip is None:
-            return replace(self, ancestors=FROM_BEGINNING)
+            return replace(self, ancestors=FROM_BEGINNING, expected=frozenset())
         card = tip.card.record
         return replace(
             self,
+            expected=frozenset(),
             newest=ResumePoint(blob=card.resume, steps=card.steps, clips=card.clips, notices=card.notices),
             lowered=lowered_after(card.lowered),
             ancestors=frozenset({tip.card.id}),
@@ -185,6 +199,12 @@ class Outgoing:
             ancestors=self.ancestors | own.before | {own.card.id},
             earlier=own.before,
         )
+
+    def expecting(self, own: OwnCard) -> Outgoing:
+        """Notes that rounds go on from the newest card of an earlier leadership, or one before it, should
+        that become the tip.
+        """
+        return replace(self, expected=own.before | {own.card.id})
 
     def begun_again(self) -> Outgoing:
         """Notes that this training starts at the slot's beginning once more, with a lower rate."""

@@ -154,11 +154,15 @@ class TrainError(ParisError):
     pass
 
 
-class DeviceError(TrainError):
+class MachineError(TrainError):
+    """Training failed for what the machine lacks, not for what it began with."""
+
+
+class DeviceError(MachineError):
     pass
 
 
-class MemoryLimitError(TrainError):
+class MemoryLimitError(MachineError):
     pass
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
-from paris_p2p.errors import MemoryLimitError, TrainError
+from paris_p2p.errors import TrainError
 from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.process import Worker
 from paris_p2p.peer.trainer_process import MakeWorker
@@ -27,7 +27,16 @@ from paris_p2p.training.crew_messages import (
     UpdateReady,
     parse_crew_event,
 )
-from paris_p2p.training.messages import CheckpointReady, Failed, Message, Shrunk, Started, StepEvent, Stopped
+from paris_p2p.training.messages import (
+    CheckpointReady,
+    Failed,
+    Message,
+    Shrunk,
+    Started,
+    StepEvent,
+    Stopped,
+    error_of,
+)
 
 M = TypeVar("M", bound=Message)
 _TRAINER = "paris_p2p.training.trainer"
@@ -80,7 +89,7 @@ class CrewProcess:
         self.raise_if_ended()
 
     def raise_if_ended(self) -> None:
-        """Raises what ended the process, if it has ended: TrainError, MemoryLimitError."""
+        """Raises what ended the process, if it has ended: TrainError, MachineError."""
         if self._reading is None or not self._reading.done() or self._reading.cancelled():
             return
         self._reading.result()
@@ -150,9 +159,7 @@ class CrewProcess:
             async for line in worker.lines():
                 event = parse_crew_event(line)
                 if isinstance(event, Failed):
-                    raise (MemoryLimitError if event.error == "MemoryLimitError" else TrainError)(
-                        event.message
-                    )
+                    raise error_of(event)
                 if isinstance(event, Stopped):
                     return
                 await self._take(event)

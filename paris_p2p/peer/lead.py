@@ -25,7 +25,7 @@ from contextlib import AsyncExitStack, suppress
 from paris_p2p.envelope import Envelope
 from paris_p2p.errors import (
     DiskFullError,
-    MemoryLimitError,
+    MachineError,
     MissingKeyError,
     ParisError,
     SwarmError,
@@ -297,10 +297,10 @@ class Lead:
 
     async def _keep_after(self, error: ParisError) -> None:
         """Keeps for later what a leadership learned that ends with an error. A trainer that died at what it
-        began with is to begin with something older; one whose memory ran out wrote a good checkpoint.
+        began with is to begin with something older; where the machine failed it, its checkpoints are good.
         """
         with suppress(ParisError):  # the first error is the one to show
-            if isinstance(error, TrainError) and not isinstance(error, MemoryLimitError):
+            if isinstance(error, TrainError) and not isinstance(error, MachineError):
                 self.outbox.forget_newest()
             else:
                 await self.outbox.put_by()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from paris_p2p.errors import MemoryLimitError, TrainError
+from paris_p2p.errors import TrainError
 from paris_p2p.node.status import TrainingStatus
 from paris_p2p.peer.notifier import StopRequest
 from paris_p2p.peer.outbox import Outbox
@@ -23,6 +23,7 @@ from paris_p2p.training.messages import (
     StepEvent,
     Stopped,
     TrainJob,
+    error_of,
     parse_event,
 )
 
@@ -145,7 +146,7 @@ class TrainerProcess:
                     self.stop.make(event.reason)
                 return True
             if isinstance(event, Failed):
-                raise (MemoryLimitError if event.error == "MemoryLimitError" else TrainError)(event.message)
+                raise error_of(event)
             if isinstance(event, CheckpointReady):
                 self.life = self.life.checkpointed(time.monotonic())
                 self.outbox.keep(event)

@@ -6,11 +6,11 @@ Each is one line of JSON.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from paris_p2p.errors import TrainError
+from paris_p2p.errors import DeviceError, DivergedError, MachineError, MemoryLimitError, TrainError
 from paris_p2p.records import MAX_LOWERED, Count, Hash, Loss, Slot
 
 MAX_LINE_BYTES = 4 << 20  # a job names up to 16384 shards
@@ -210,6 +210,17 @@ class Failed(Message):
     event: Literal["failed"] = "failed"
     error: str  # its name in errors.py
     message: str
+
+
+_KINDS: Final[dict[str, type[TrainError]]] = {
+    **{kind.__name__: kind for kind in (MachineError, MemoryLimitError, DeviceError, DivergedError)},
+    **dict.fromkeys(("StoreError", "DiskFullError", "ReadOnlyError"), MachineError),
+}
+
+
+def error_of(failed: Failed) -> TrainError:
+    """Returns the error that a trainer's process ended with, as one of those that others tell apart."""
+    return _KINDS.get(failed.error, TrainError)(failed.message)
 
 
 Event = Started | Shrunk | StepEvent | CheckpointReady | Stopped | Failed

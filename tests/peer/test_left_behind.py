@@ -272,16 +272,19 @@ async def test_a_trainer_that_dies_at_it_begins_with_the_tip_the_next_time(
         assert starts[3] == 0
 
 
-async def test_the_checkpoint_that_a_trainer_wrote_before_its_memory_ran_out_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", ["MemoryLimitError", "DiskFullError", "DeviceError"])
+async def test_the_checkpoint_of_a_trainer_that_its_machine_failed_is_kept(
+    tmp_path: Path, error: str
+) -> None:
     class Full(CountingTrainer):
-        """Has no more memory after its first card, and writes a checkpoint before it says so."""
+        """Has no more of something after its first card, and wrote a checkpoint before it says so."""
 
         async def lines(self):  # type: ignore[no-untyped-def]
             async for line in super().lines():
                 yield line
                 if b'"steps":25' in line:
                     yield self._checkpoint(26)
-                    yield line_of(Failed(error="MemoryLimitError", message="it is full"))
+                    yield line_of(Failed(error=error, message="it is full"))
 
     async with World(tmp_path, timing=LONG) as world:
         peer = await world.add("a", slot=SLOT, trainer=Full)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from paris_p2p.errors import TrainError
+from paris_p2p.errors import DivergedError, MachineError, ParisError, TrainError
 from paris_p2p.training.messages import (
     CheckpointReady,
     Event,
@@ -16,8 +16,14 @@ from paris_p2p.training.messages import (
     StepEvent,
     Stopped,
     TrainJob,
+    error_of,
     parse_event,
 )
+
+
+def _kinds(base: type[ParisError]) -> list[type[ParisError]]:
+    return [base, *(one for kind in base.__subclasses__() for one in _kinds(kind))]
+
 
 EVENTS: list[Event] = [
     Started(steps=0, clips=0, parameters=9, device="cpu", precision="fp32", micro_batch_clips=4),
@@ -56,3 +62,23 @@ def test_a_job_needs_a_cluster_for_each_shard(tmp_path: Path) -> None:
             shard_clusters=(0, 1),
             out_dir=tmp_path,
         )
+
+
+@pytest.mark.parametrize("name", sorted(kind.__name__ for kind in _kinds(ParisError)))
+def test_what_a_machine_failed_a_trainer_in_is_told_from_what_it_began_with(name: str) -> None:
+    error = error_of(Failed(error=name, message="what happened"))
+    assert str(error) == "what happened"
+    machine = {
+        "MachineError",
+        "MemoryLimitError",
+        "DeviceError",
+        "StoreError",
+        "DiskFullError",
+        "ReadOnlyError",
+    }
+    assert isinstance(error, MachineError) == (name in machine)
+    assert isinstance(error, DivergedError) == (name == "DivergedError")
+
+
+def test_an_unknown_name_is_a_train_error() -> None:
+    assert type(error_of(Failed(error="NoSuchError", message="x"))) is TrainError

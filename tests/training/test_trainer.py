@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from paris_p2p.training.messages import CheckpointReady, Failed, Started, Stopped, parse_event
+from paris_p2p.training import trainer
+from paris_p2p.training.messages import CheckpointReady, Failed, Message, Started, Stopped, parse_event
 from tests.made.tiny_run import TinyRun, checkpoint_of, start_process, train_here, train_in_process
 
 ENDLESS = {"max_steps": 0, "checkpoint_s": 0}
@@ -116,3 +117,18 @@ def test_a_malformed_job_is_an_event_too() -> None:
         event = parse_event(process.stdout.readline())
     assert isinstance(event, Failed)
     assert "malformed" in event.message
+
+
+def test_what_nobody_foresaw_is_told_as_a_death_which_a_new_process_may_survive(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Silent:
+        def receive(self) -> bytes:
+            raise OSError("the cable came off")
+
+        def send(self, message: Message) -> None:
+            raise AssertionError(message)
+
+    monkeypatch.setattr(trainer, "open_line", lambda is_kill: Silent())
+    assert trainer.main() == 1
+    assert "the cable came off" in caplog.text

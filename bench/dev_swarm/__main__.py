@@ -29,7 +29,9 @@ def main() -> int:
     parser.add_argument("--peers", type=int, default=12)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--claim-s", type=float, default=20.0)
+    parser.add_argument("--quiet-minutes", type=float, help="half of --minutes, without")
     options = parser.parse_args()
+    quiet = options.quiet_minutes or options.minutes / 2
     out: Path = options.out.resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -37,7 +39,7 @@ def main() -> int:
     command = [
         *(sys.executable, "-m", "paris_p2p.cli.paris", "dev-swarm", str(out / "run"), "--tiny", *BREAK),
         *("--peers", str(options.peers), "--minutes", str(options.minutes), "--seed", str(options.seed)),
-        *("--quiet-minutes", str(options.minutes / 2), "--claim-s", str(options.claim_s)),
+        *("--quiet-minutes", str(quiet), "--claim-s", str(options.claim_s)),
         *("--checkpoint-s", str(options.claim_s), "--keep", str(out / "nodes"), "--json", str(found)),
     ]
     status = subprocess.run(command, check=False).returncode

@@ -82,6 +82,16 @@ class Chronicle:
             known = self.tips.get((node, slot), [])
             return next((one for one in reversed(known) if at_s is None or one.at_s <= at_s), None)
 
+    def over(self, node: str, now_s: float) -> dict[str, str]:
+        """Returns which slots nobody is to train at a Unix time, by a node's last status, and why."""
+        with self._lock:
+            slots = self.last[node][1]["slots"] if node in self.last else []
+        done = {slot["slot"]: "has all its steps" for slot in slots if slot.get("done")}
+        rest = {
+            slot["slot"]: "rests as converged" for slot in slots if slot.get("rests_until_s", 0.0) > now_s
+        }
+        return rest | done
+
     def leads_now(self, now_s: float, within_s: float) -> dict[str, str]:
         """Returns who trains which slot, by what was said lately."""
         with self._lock:

@@ -78,10 +78,6 @@ class DevSwarm:
     def slots(self) -> tuple[str, ...]:
         return self.run.record.slots
 
-    @property
-    def total_steps(self) -> int:
-        return self.run.record.training.total_steps
-
     def add(self, stack: ExitStack, name: str, *command: str, data_dir: Path | None = None) -> DevNode:
         """Starts one more node, and asks it for its status from then on."""
         space = self.switch.add(name) if self.switch is not None else None
@@ -234,6 +230,7 @@ def run_dev_swarm(swarm: DevSwarm) -> tuple[Witnessed, Outcome]:
     swarm.phase = "recovering"
     stuck = _recover(swarm, ended_s)
     left_behind = [f"{words} of {peer.name}" for peer in swarm.peers for words in peer.left_behind()]
+    over = swarm.chronicle.over(OWNER, time.time())
     swarm.phase = "checking"
     swarm.say("killing everything, and checking what the disks hold")
     for node in swarm.nodes:
@@ -253,7 +250,7 @@ def run_dev_swarm(swarm: DevSwarm) -> tuple[Witnessed, Outcome]:
         quiet_s=quiet_s,
         ended_s=ended_s,
         stuck=stuck,
-        total_steps=swarm.total_steps,
+        over=over,
         stores=stores,
         stores_words=words,
         left_behind=left_behind,
@@ -298,7 +295,8 @@ def _recover(swarm: DevSwarm, since_s: float) -> dict[str, str]:
         return {peer: why for peer, why in found.items() if why}
 
     def recovered() -> bool:
-        return not stuck() and not idle_slots(swarm.chronicle, swarm.slots, since_s, swarm.total_steps)
+        over = swarm.chronicle.over(OWNER, time.time())
+        return not stuck() and not idle_slots(swarm.chronicle, swarm.slots, since_s, over)
 
     if swarm.until(recovered, patience_s):
         swarm.say(f"everybody has caught up {swarm.now_s - since_s:.0f} s after the last trouble")

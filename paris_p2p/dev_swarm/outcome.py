@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -53,7 +53,7 @@ class Witnessed:
     began_s: float  # of the troubles
     quiet_s: float  # how long nothing was broken just before
     ended_s: float
-    total_steps: int = 0  # of a slot; 0: it has no end
+    over: Mapping[str, str] = field(default_factory=dict)  # slot that nobody is to train any more -> why
     stuck: Mapping[str, str] = field(default_factory=dict)  # peer -> in words
     stores: Mapping[str, str] = field(default_factory=dict)  # node -> what is damaged; empty: nothing
     stores_words: str = ""
@@ -82,7 +82,7 @@ def outcome_of(seen: Witnessed) -> Outcome:
     lineages = {slot: seen.papers.lineage(slot) for slot in seen.slots}
     return Outcome(
         held=(
-            _advanced(advances),
+            _advanced(advances, seen.over),
             *(_as_far_as_quiet(seen, one) for one in advances if seen.quiet_s),
             _is_whole(seen),
             _one_line(seen),
@@ -114,13 +114,14 @@ def caught_up(chronicle: Chronicle, peer: str, goals: Mapping[str, TipSeen], sin
     return f"it lacks the tip of {', '.join(behind)}" if behind else ""
 
 
-def idle_slots(chronicle: Chronicle, slots: Iterable[str], since_s: float, total_steps: int = 0) -> list[str]:
-    """Returns in words which slots got no new tip since a moment, of those that are not done."""
+def idle_slots(
+    chronicle: Chronicle, slots: Iterable[str], since_s: float, over: Collection[str] = ()
+) -> list[str]:
+    """Returns in words which slots got no new tip since a moment, of those that are not over."""
     found = []
     for slot in slots:
         before, now = chronicle.tip(OWNER, slot, since_s), chronicle.tip(OWNER, slot)
-        is_done = now is not None and 0 < total_steps <= now.steps
-        if not is_done and (now is None or now == before):
+        if slot not in over and (now is None or now == before):
             found.append(f"{slot}: no new tip after the troubles")
     return found
 
@@ -149,11 +150,17 @@ def _advance(seen: Witnessed, slot: str) -> Advance:
     )
 
 
-def _advanced(advances: Iterable[Advance]) -> MustHold:
+def _advanced(advances: Iterable[Advance], over: Mapping[str, str]) -> MustHold:
+    """Says whether every slot's tip went on but for those that were over, which alone show nothing."""
     found = list(advances)
-    still = [one for one in found if one.steps <= 0]
-    words = "; ".join(one.in_words() for one in still or found)
-    return MustHold("every slot's tip advances", bool(found) and not still, words)
+    still = [one for one in found if one.steps <= 0 and one.slot not in over]
+    holds = any(one.steps > 0 for one in found) and not still
+    words = [one.in_words() + _why_over(over, one.slot) for one in still or found]
+    return MustHold("every slot's tip advances", holds, "; ".join(words))
+
+
+def _why_over(over: Mapping[str, str], slot: str) -> str:
+    return f", where it {over[slot]}" if slot in over else ""
 
 
 def _as_far_as_quiet(seen: Witnessed, advance: Advance) -> MustHold:
@@ -166,7 +173,9 @@ def _as_far_as_quiet(seen: Witnessed, advance: Advance) -> MustHold:
         f"{seen.quiet_s:.0f} s, which is {half:,.0f} in half the time"
     )
     return MustHold(
-        f"{advance.slot} comes as far as a quiet swarm in half the time", advance.steps >= half, words
+        f"{advance.slot} comes as far as a quiet swarm in half the time",
+        advance.steps >= half or advance.slot in seen.over,
+        words + _why_over(seen.over, advance.slot),
     )
 
 
@@ -237,7 +246,7 @@ def _signed_backwards(seen: Witnessed) -> list[str]:
 
 
 def _nobody_stuck(seen: Witnessed) -> MustHold:
-    idle = idle_slots(seen.chronicle, seen.slots, seen.ended_s, seen.total_steps)
+    idle = idle_slots(seen.chronicle, seen.slots, seen.ended_s, seen.over)
     words = [*(f"{peer}: {why}" for peer, why in seen.stuck.items()), *idle]
     return MustHold(
         "nobody is stuck", not words, _some(words, f"{len(seen.peers)} peers and every slot went on")

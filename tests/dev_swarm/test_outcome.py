@@ -118,16 +118,51 @@ def test_a_swarm_in_trouble_is_compared_with_itself_when_it_was_quiet(
         began_s=75.0,
         ended_s=105.0,
         quiet_s=60.0,
-        total_steps=steps[-1],
     )
     (found,) = [one for one in outcome_of(seen).held if "quiet swarm" in one.name]
     assert found.holds is holds, found
     assert "100 steps in 30 s" in found.found
 
 
-def test_a_slot_that_has_all_its_steps_is_not_stuck() -> None:
-    assert outcome_of(witnessed(ended_s=105.0, total_steps=400)).passed
-    assert not outcome_of(witnessed(ended_s=105.0, total_steps=401)).passed
+OVER = {SLOT: "rests as converged"}
+
+
+def test_a_slot_that_is_over_is_not_stuck_nor_behind_a_quiet_swarm() -> None:
+    assert outcome_of(witnessed(ended_s=105.0, over=OVER)).passed
+    assert not outcome_of(witnessed(ended_s=105.0)).passed
+    cards = chain((0, 1, 100), (0, 1, 999), (0, 1, 1900), (0, 1, 2000))
+    slow = witnessed(
+        chronicle=told(cards), papers=papers_of(cards), began_s=75.0, ended_s=105.0, quiet_s=60.0
+    )
+    assert not outcome_of(slow).passed
+    rested = outcome_of(replace(slow, over=OVER))
+    assert rested.passed, broken(rested)
+    assert any("where it rests as converged" in one.found for one in rested.held)
+
+
+def test_slots_that_were_over_before_the_troubles_show_nothing() -> None:
+    (found,) = broken(outcome_of(witnessed(began_s=105.0, ended_s=110.0, over=OVER)))
+    assert found.name == "every slot's tip advances"
+    assert "where it rests as converged" in found.found
+
+
+@pytest.mark.parametrize(
+    ("changes", "over"),
+    [
+        ({}, {}),
+        ({"done": True}, {SLOT: "has all its steps"}),
+        ({"rests_until_s": 1001.0}, OVER),
+        ({"rests_until_s": 999.0}, {}),
+        ({"rests_until_s": 0.0, "done": False}, {}),
+    ],
+)
+def test_a_slot_is_over_where_its_node_says_so(changes: dict[str, Any], over: dict[str, str]) -> None:
+    said = status(CARDS[0])
+    said["slots"][0] |= changes
+    chronicle = Chronicle()
+    assert chronicle.over(OWNER, 1000.0) == {}
+    chronicle.note(OWNER, 1.0, said)
+    assert chronicle.over(OWNER, 1000.0) == over
 
 
 def test_a_tip_that_goes_back_is_noticed() -> None:

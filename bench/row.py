@@ -10,7 +10,9 @@ from pathlib import Path
 
 
 def print_row(what: str, result: str) -> None:
-    command = " ".join(["python -m", f"bench.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.stem == "__main__" else program.stem
+    command = " ".join(["python -m", f"bench.{name}", *sys.argv[1:]])
     print(f"| {what} | {result} | `{command}` | {machine()} | {time.strftime('%Y-%m-%d')} |", flush=True)
 
 
